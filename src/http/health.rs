@@ -311,15 +311,25 @@ impl Health {
         }
     }
 
-    /// Why no records are sent; `None` if they are.
-    pub(super) fn not_sending(&self) -> Option<Concern> {
-        if let Some(why) = self.drain_holds {
-            return Some(Concern::new(Place::Link, format!("not sending: {why}"), "DataplaneDrainPaused"));
-        }
-        let trouble = self.trouble.filter(|_| self.is_link_down)?;
-        let cause = self.link_cause.as_ref().map(|cause| format!(". The last answer: {cause}"));
-        let text = format!("the link is down: {}{}", worded(trouble), cause.unwrap_or_default());
-        Some(Concern::new(Place::Link, text, section_of(trouble)))
+    /// Why no records are sent: an order, the link, or both.
+    pub(super) fn not_sending(&self) -> impl Iterator<Item = Concern> {
+        let held = self
+            .drain_holds
+            .map(|why| Concern::new(Place::Link, format!("not sending: {why}"), "DataplaneDrainPaused"));
+        // Meanwhile nothing probes it with a record.
+        let state = if held.is_some() { "was down when last tried" } else { "is down" };
+        let down = self.trouble.filter(|_| self.is_link_down).map(|trouble| {
+            let cause = self.link_cause.as_ref().map(|cause| format!(". The last answer: {cause}"));
+            let text = format!("the link {state}: {}{}", worded(trouble), cause.unwrap_or_default());
+            Concern::new(Place::Link, text, section_of(trouble))
+        });
+        held.into_iter().chain(down)
+    }
+
+    /// The time until a record probes the link, if one will.
+    pub(super) fn next_probe_seconds(&self) -> Option<f64> {
+        let at = self.next_probe.filter(|_| self.drain_holds.is_none())?;
+        Some(at.saturating_duration_since(tokio::time::Instant::now()).as_secs_f64())
     }
 
     /// The link's state: `up`, `probing` or `down`; `requests fail` if only requests without records do.
@@ -486,8 +496,7 @@ impl Health {
             Some(trouble) => (Condition::Degraded, format!("{}: {}", self.link_state(), trouble.label())),
             None => (Condition::Healthy, self.link_state().to_owned()),
         };
-        let next_probe_seconds =
-            self.next_probe.map(|at| at.saturating_duration_since(tokio::time::Instant::now()).as_secs_f64());
+        let next_probe_seconds = self.next_probe_seconds();
         let cause = self.cause();
         let held = self.held.iter().map(|held| HeldBody {
             kind: held.kind.name(),

@@ -185,7 +185,7 @@ impl Live {
     fn snapshot(&self) -> StatusSnapshot {
         let surface = &*self.surface;
         let health = Health::of(surface);
-        let (stats, link, orders) = (&health.stats, surface.link.borrow().clone(), *surface.orders.borrow());
+        let (stats, orders) = (&health.stats, *surface.orders.borrow());
         let (rates, trend) = self.history(|history| (history.rates(), history.trend()));
         let now = crate::time::now();
         let ages = oldest_ages(stats, now.0);
@@ -224,9 +224,7 @@ impl Live {
                 reason: health.link_trouble().map(|trouble| trouble.label().to_owned()),
                 meaning: health.link_trouble().map(|trouble| trouble.meaning().to_owned()),
                 cause: health.cause(),
-                next_probe_seconds: link
-                    .next_probe
-                    .map(|at| at.saturating_duration_since(tokio::time::Instant::now()).as_secs_f64()),
+                next_probe_seconds: health.next_probe_seconds(),
                 paused: orders.paused,
                 rate_limit: orders.rate_limit.per_second,
                 bandwidth: orders.bandwidth,
@@ -261,7 +259,7 @@ fn forecast(
     if trend == Trend::GoneIn(Duration::ZERO) && health.stats.total_depth() == 0 {
         return Ok(Duration::ZERO);
     }
-    if let Some(why) = health.not_sending() {
+    if let Some(why) = health.not_sending().next() {
         return Err(why.text);
     }
     if trend == Trend::Unmeasured {
@@ -298,7 +296,7 @@ impl Sampler {
             let surface = &self.live.surface;
             let in_redis = surface.redis.borrow().depths;
             let health = Health::of(surface);
-            let sends = health.not_sending().is_none();
+            let sends = health.not_sending().next().is_none();
             let reading = CounterSample::of(Instant::now(), &health.stats, in_redis, sends);
             let now_ms = crate::time::now().0 / 1000;
             self.live.history(|history| history.note(reading, now_ms));

@@ -554,6 +554,14 @@ async fn a_paused_drain_learns_from_heartbeats_that_the_link_is_back() {
     until("the link is down", async || get(&stage, "/admin/drain").await["reason"].as_str().map(|_| ()))
         .await;
     post(&stage, "/admin/drain/pause", None).await;
+    let told = until("both reasons are told", async || {
+        let told = stage.agent.health().await?;
+        let reasons: Vec<&str> = told["reasons"].as_array()?.iter().filter_map(Value::as_str).collect();
+        let tells = |begin: &str| reasons.iter().any(|reason| reason.starts_with(begin));
+        (tells("not sending: paused") && tells("the link was down when last tried: ")).then_some(told)
+    })
+    .await;
+    assert_eq!(told["components"]["control_plane"]["next_probe_seconds"], Value::Null, "{told}");
     stage.sandbox.weather(json!({})).await;
     until("the link is up", async || {
         let health = stage.agent.health().await?;

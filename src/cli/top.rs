@@ -1,8 +1,8 @@
 //! `dataplane-agent top`: one or more agents in the terminal, read-only.
 //!
-//! Rates, routes and the forecast are the agent's own, as on its status page; an agent that does not tell them (it tells
-//! them only to host names that it trusts) is measured from here. [`watch`] polls the agents, [`snapshot`] is the content of one answer, [`view`] the state of all agents over time, and
-//! [`draw`] renders the view as a pure function.
+//! Rates, routes and the forecast are the agent's own, as on its status page. An agent tells them only to host names that it
+//! trusts; otherwise they are measured from here. [`watch`] polls the agents, [`snapshot`] is the content of one answer,
+//! [`view`] the state of all agents over time, and [`draw`] renders the view as a pure function.
 
 mod draw;
 mod samples;

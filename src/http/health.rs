@@ -244,7 +244,8 @@ pub(super) struct Health {
     next_probe: Option<tokio::time::Instant>,
     held: Vec<HeldKind>,
     drain_holds: Option<&'static str>,
-    /// All recent requests have failed, and none with records is among them.
+    /// Why requests have failed since the `ControlPlane` last served this agent, and the last answer; `None` if a record was
+    /// among them.
     failing: Option<(Trouble, String)>,
     is_well: bool,
 }

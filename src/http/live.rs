@@ -262,9 +262,11 @@ fn forecast(
     if let Some(why) = health.not_sending().next() {
         return Err(why.text);
     }
-    if trend == Trend::Unmeasured {
-        return Err("measuring the rate since records can be sent".to_owned());
-    }
+    let left = match trend {
+        Trend::GoneIn(left) => Some(left),
+        Trend::Lasting => None,
+        Trend::Unmeasured => return Err("measuring the rate since records can be sent".to_owned()),
+    };
     if rates.is_none_or(|rates| rates.settled.iter().sum::<f64>() <= 0.0) {
         let held = health.held_kinds().next().map(|held| held.text);
         return Err(held.unwrap_or_else(|| "nothing delivered in the last seconds".to_owned()));
@@ -272,10 +274,7 @@ fn forecast(
     if health.oldest_age() < PASSING.as_secs_f64() && health.stats.accepting {
         return Err("keeping up".to_owned());
     }
-    match trend {
-        Trend::GoneIn(left) => Ok(left),
-        Trend::Lasting | Trend::Unmeasured => Err("backlog not shrinking".to_owned()),
-    }
+    left.ok_or_else(|| "backlog not shrinking".to_owned())
 }
 
 impl Sampler {

@@ -15,6 +15,7 @@ fn a_batch_holds_whole_sessions_each_in_its_order() {
         (Kind::Usage, "b", 5),
         (Kind::Quota, "a", 7),
     ]);
+    assert_eq!(lanes.sendable(), 2, "a quota request is in no batch");
     let quota = lanes.pick(Some(LIMITS)).unwrap();
     assert_eq!(only(quota).1.ticket.seq, 7, "quota requests are never batched");
     let (_, numbers) = batch_of(&mut lanes, LIMITS);
@@ -32,6 +33,7 @@ fn sessions_are_spread_over_pipes_and_share_a_batch_evenly() {
     for _ in 0..4 {
         let (_, numbers) = batch_of(&mut lanes, limits);
         assert_eq!(numbers.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4]);
+        assert_eq!(lanes.sendable(), 8, "in flight or ready");
     }
     assert!(!lanes.has_ready());
 }
